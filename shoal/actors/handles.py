@@ -15,7 +15,7 @@ from shoal.model.errors import DeadlineExceeded, Unavailable
 from shoal.model.ids import NAMESPACE
 from shoal.model.ray_errors import translate
 
-WAITS = frozenset({"ended", "unready", "watch_container", "wipe"})
+WAITS = frozenset({"ended", "hold", "unready", "watch_container", "wipe"})
 """Methods that belong to no call, whoever asks: they wait for what comes, or tidy up after it."""
 
 

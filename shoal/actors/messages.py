@@ -18,9 +18,9 @@ OVERTAKEN = "overtaken"
 
 @dataclass(frozen=True, slots=True)
 class ContainerStarted:
-    """Node to slot: a sandbox's container. `relay`: host:port; `token`: admits to its agent; `warm`: it had been kept
-    ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds; `ships`:
-    the node is to be told when its command has started; `resumed`: it went on from memory."""
+    """Node to slot, slot to controller: a container. `relay`: host:port; `token`: admits to its agent; `warm`: it had
+    been kept ready; `machine`: the id that the machine keeps; `took`: the steps of its start on the node, in seconds;
+    `ships`: the node is to be told when its command has started; `resumed`: it went on from memory."""
 
     key: str
     node_id: str

@@ -151,6 +151,14 @@ class SandboxSpec:
             directories(self.secrets),
         )
 
+    @property
+    def is_as_prepared(self) -> bool:
+        """Whether a container that was started for its shape, before anybody asked for it, is all that it wants: nobody
+        has to tell its agent or its node more. One in gVisor may have gone on from another sandbox's memory, with what
+        that was told; and being told begins the time of one that may not be idle."""
+        told = self.command or self.env or self.workdir or self.user or self.volumes or self.secrets
+        return not told and self.runtime == "runc" and self.idle_timeout is None and not self.persistent
+
 
 @dataclass(frozen=True, slots=True)
 class SlotShape:

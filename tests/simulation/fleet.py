@@ -12,7 +12,7 @@ from typing import Any
 from shoal.actors.controller.placement import ANYWHERE, Selector
 from shoal.actors.controller.room import Amount, NodeRoom
 from shoal.actors.controller.slot import Slot
-from shoal.actors.messages import End, SandboxStarted
+from shoal.actors.messages import ContainerStarted, End, SandboxStarted
 from shoal.actors.names import REGION_LABEL
 from shoal.model.errors import SandboxNotFound, Unavailable
 from shoal.model.info import NodeInfo
@@ -84,18 +84,22 @@ class SlotActor:
     end: asyncio.Future[End] | None = None
     alive: bool = True
 
-    async def prepare(self, shape: ContainerShape, pool: str) -> None:
+    container: ContainerStarted | None = None
+
+    async def prepare(self, shape: ContainerShape, pool: str) -> ContainerStarted:
         await asyncio.sleep(self.fleet.start_s)
-        if not self.alive:
+        if not self.alive or self.machine is None:
             raise _gone()
+        self.container = ContainerStarted(f"c-{self.id}", self.machine.id, "127.0.0.1:1", "token", warm=True)
         self.prepared, self.pool = shape, pool
         self.released = asyncio.get_running_loop().create_future()
+        return self.container
 
     async def unready(self) -> str:
         return "it has none" if self.released is None else await asyncio.shield(self.released)
 
     async def release(self) -> None:
-        self.prepared = None
+        self.prepared = self.container = None
         if self.released is not None and not self.released.done():
             self.released.set_result("")
 
@@ -109,6 +113,11 @@ class SlotActor:
         if not self.alive or self.machine is None:
             raise _gone()
         return SandboxStarted(f"c-{sandbox_id}", self.machine.id, "127.0.0.1:1", time.time(), warm)
+
+    async def hold(self, sandbox_id: str, wanted: SandboxSpec, started_at: float, key: str) -> End:
+        if self.sandbox_id is None and self.container is not None and self.container.key == key:
+            await self.start(sandbox_id, wanted)
+        return await self.ended(sandbox_id)
 
     async def ended(self, sandbox_id: str) -> End:
         return await asyncio.shield(self._held(sandbox_id))
@@ -305,6 +314,8 @@ class Fleet:
         await asyncio.shield(actor.placed)
         assert actor.machine is not None
         slot = Slot(actor.id, actor.shape, actor, actor.machine.id, prepared=actor.prepared, pool=actor.pool)
+        if actor.sandbox_id is None and actor.container is not None:
+            slot.untold = actor.container.key
         return slot, actor.sandbox_id
 
 

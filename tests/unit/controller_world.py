@@ -153,6 +153,7 @@ class World:
     nodes: dict[str, int] = field(default_factory=lambda: {NODE: 0})
     nodes_fail: dict[str, ShoalError] = field(default_factory=dict)
     prepared: dict[str, ContainerShape] = field(default_factory=dict)
+    unclaimed: set[str] = field(default_factory=set)
     prepare_s: float = 0.0
     prepare_fails: ShoalError | None = None
     room: int = 0
@@ -336,10 +337,18 @@ class World:
         message = f"its command ended with {returncode}"
         slot.end.set_result(End(Reason.COMPLETED, returncode, message, time.time(), kept))
 
-    def _end_container(self, key: str, _sandbox_id: str) -> bool:
+    def claim(self, key: str, sandbox_id: str) -> None:
+        """A container that a slot kept ready is a sandbox's now."""
+        self.unclaimed.remove(key)
+        self.starts.append(sandbox_id)
+        assert sandbox_id not in self.containers, "a sandbox has two containers"
+        self.containers[sandbox_id] = key
+
+    def _end_container(self, key: str, sandbox_id: str) -> bool:
         """The node ends one; its slot, if it lives, hears of it."""
-        sandbox_id = next((each for each, its_key in self.containers.items() if its_key == key), None)
-        if sandbox_id is None:
+        if key in self.unclaimed:
+            self.claim(key, sandbox_id)
+        if self.containers.get(sandbox_id) != key:
             return False
         del self.containers[sandbox_id]
         for slot in self.slots.values():
@@ -395,6 +404,8 @@ class World:
         slot = self.slots[slot_id]
         await asyncio.sleep(0)
         known = Slot(slot.id, slot.shape, slot, NODE, prepared=slot.prepared, pool=slot.pool)
+        if slot.sandbox_id is None and slot.container is not None:
+            known.untold = slot.container.key
         return (known, slot.sandbox_id) if slot.alive else None
 
 

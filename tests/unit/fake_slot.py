@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shoal.actors.messages import End, SandboxStarted
+from shoal.actors.messages import ContainerStarted, End, SandboxStarted
 from shoal.model.errors import NotFound, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.secrets import SecretValues
 from shoal.model.spec import ContainerShape, SandboxSpec, SlotShape
@@ -44,22 +44,29 @@ class FakeSlot:
     pool: str = ""
     unready_: asyncio.Future[str] | None = None
 
-    async def prepare(self, shape: ContainerShape, pool: str) -> None:
+    container: ContainerStarted | None = None
+
+    async def prepare(self, shape: ContainerShape, pool: str) -> ContainerStarted:
         assert self.sandbox_id is None, "a slot that holds a sandbox is to be made ready"
         if self.prepared is None:
             self.prepared, self.pool = shape, pool
             self.unready_ = asyncio.get_running_loop().create_future()
             self.world.prepared[self.id] = shape
+            self.container = ContainerStarted(f"p-{self.id}", NODE, "127.0.0.1:1", "token", warm=True, machine=MACHINE)
+            self.world.unclaimed.add(self.container.key)
         await asyncio.sleep(self.world.prepare_s)
         failure = self.world.prepare_fails
         if not self.alive or failure is not None:
             self._unprepare("it failed")
             raise failure or Unavailable("gone", actor="gone")
+        assert self.container is not None
+        return self.container
 
     async def unready(self) -> str:
         return "none" if self.unready_ is None else await asyncio.shield(self.unready_)
 
     async def release(self) -> None:
+        self.container = None
         self._unprepare("it was given up")
 
     def lose_container(self) -> None:
@@ -68,6 +75,7 @@ class FakeSlot:
 
     def _unprepare(self, why: str) -> None:
         self.world.prepared.pop(self.id, None)
+        self.world.unclaimed.discard(f"p-{self.id}")
         self.prepared = None
         if self.unready_ is not None and not self.unready_.done():
             self.unready_.set_result(why)
@@ -97,7 +105,7 @@ class FakeSlot:
             self.sandbox_id = self.beginning = self.end = None
 
     async def _begin(self, sandbox_id: str) -> SandboxStarted:
-        warm = self.prepared is not None
+        warm, self.container = self.prepared is not None, None
         self._unprepare("")
         await asyncio.sleep(self.world.start_s)
         if not self.alive:
@@ -116,6 +124,8 @@ class FakeSlot:
         return SandboxStarted(key, NODE, "127.0.0.1:1", time.time(), warm, machine=MACHINE, resumed=resumed)
 
     async def adopt(self, sandbox_id: str, wanted: SandboxSpec, started_at: float, key: str) -> SandboxStarted:
+        if key in self.world.unclaimed:
+            self.world.claim(key, sandbox_id)
         if sandbox_id not in self.world.containers:
             raise NotFound("no container")
         self.sandbox_id = sandbox_id
@@ -124,6 +134,17 @@ class FakeSlot:
         return SandboxStarted(
             key, NODE, "127.0.0.1:1", started_at, warm=False, machine=MACHINE, resumed=sandbox_id in self.world.resumed
         )
+
+    async def hold(self, sandbox_id: str, wanted: SandboxSpec, started_at: float, key: str) -> End:
+        if self.sandbox_id is None and self.container is not None and self.container.key == key:
+            self.sandbox_id, self.container = sandbox_id, None
+            self.end = asyncio.get_running_loop().create_future()
+            if key in self.world.unclaimed:
+                self.world.claim(key, sandbox_id)
+            else:
+                self.end.set_result(End(Reason.EVICTED, None, "its container is not on the node", time.time()))
+            self._unprepare("")
+        return await self.ended(sandbox_id)
 
     async def ended(self, sandbox_id: str) -> End:
         return await asyncio.shield(self._held(sandbox_id))

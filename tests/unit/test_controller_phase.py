@@ -71,7 +71,7 @@ def check_pair(phase: Phase, event: Event) -> None:
 
 
 def test_each_phase_is_reached_and_leads_to_an_end() -> None:
-    assert reachable({Phase.ACCEPTING, Phase.ACCEPTING_PLACED}) == set(Phase)
+    assert reachable(set(Phase) - ACCEPTED) == set(Phase)
     for phase in Phase:
         assert reachable({phase}) & FINAL, f"{phase} never ends"
         assert (phase in FINAL) == (not any(start is phase for start, _ in EDGES))
@@ -87,7 +87,7 @@ def test_an_end_may_be_asked_for_in_every_phase_that_is_on_record(phase: Phase) 
 
 
 @pytest.mark.parametrize(
-    "phase", sorted(set(STATE) & {p for p in Phase if STATE.get(p) in (State.RUNNING, State.STOPPING)} - PERSISTENT)
+    "phase", sorted(ACCEPTED & {p for p in Phase if STATE.get(p) in (State.RUNNING, State.STOPPING)} - PERSISTENT)
 )
 def test_a_lost_machine_ends_all_that_ran_there(phase: Phase) -> None:
     assert step(phase, Event.NODE_LOST)[0] is Phase.ENDED
@@ -112,7 +112,7 @@ def test_a_slot_is_given_back_before_it_ends_unless_it_is_to_be_wiped() -> None:
     """Only a slot that told of the end has a sandbox to be wiped away."""
     for (phase, event), edge in EDGES.items():
         if edge.to is Phase.ENDED and phase is not Phase.ENDED and event is not Event.ENDED:
-            has_slot = phase in {Phase.ACCEPTING_PLACED, Phase.PLACING, Phase.STARTING}
+            has_slot = phase in {Phase.ACCEPTING_PLACED, Phase.ACCEPTING_READY, Phase.PLACING, Phase.STARTING}
             gives = {Action.FREE_SLOT, Action.DISCARD_SLOT, Action.FORGET_SLOT} & set(edge.actions)
             assert gives or not has_slot
 

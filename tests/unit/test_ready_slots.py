@@ -27,6 +27,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 KEPT = {"pools": {"idle_slots": 0, "ready": 2, "most_ready": 4}}
 
 
+TOLD = {"A": "1"}
+"""What is told to the agent of a container that was ready: its creator waits for that."""
+
+
 async def create(controller: Controller, **changes: object) -> SandboxInfo:
     info, _ = await controller.parts.sandboxes.create(spec(**changes), 5.0, True, INSIDE)
     return info
@@ -263,7 +267,7 @@ async def test_a_creator_need_not_wait_for_the_disk_to_be_told_and_loses_nothing
             await held.wait()
 
     world.before_write = hold_up_running
-    info = await create(controller)
+    info = await create(controller, env=TOLD)
     assert info.state is State.RUNNING
     await controller.kill()
     held.set()
@@ -281,7 +285,7 @@ async def test_a_ready_slot_takes_a_sandbox_while_that_is_being_recorded() -> No
     pool = declared(controller, 1, 1)
     await filled(pool, 1)
     refusal = Refusal(world)
-    creating = controller.begin(controller.parts.sandboxes.create(spec(), 5.0, True, INSIDE))
+    creating = controller.begin(controller.parts.sandboxes.create(spec(env=TOLD), 5.0, True, INSIDE))
     await refusal.come.wait()
     await until(lambda: len(world.starts) == 1, "its slot holds it")
     assert not creating.done()
@@ -317,7 +321,7 @@ async def test_a_controller_that_dies_while_it_records_leaves_no_slot_that_holds
     pool = declared(controller, 1, 1)
     await filled(pool, 1)
     refusal = Refusal(world)
-    controller.begin(controller.parts.sandboxes.create(spec(), 5.0, True, INSIDE))
+    controller.begin(controller.parts.sandboxes.create(spec(env=TOLD), 5.0, True, INSIDE))
     await refusal.come.wait()
     await until(lambda: len(world.starts) == 1, "its slot holds it")
     await controller.kill()
@@ -333,7 +337,7 @@ async def test_starts_come_before_what_is_made_ready() -> None:
     controller = await world.controller()
     pool = declared(controller, 6, 6)
     await filled(pool, 6)
-    creating = [controller.begin(create(controller)) for _ in range(6)]
+    creating = [controller.begin(create(controller, env=TOLD)) for _ in range(6)]
     await until(lambda: controller.parts.supervisor.launcher.starting == 6, "all are being started")
     await controller.parts.ready.turn()
     assert (len(pool.ready), pool.making) == (0, [])

@@ -18,7 +18,7 @@ from shoal.actors.sandbox import prepared as prepared_module
 from shoal.actors.sandbox.actor import SandboxActor
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.model import tasks
-from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, ShoalError, Unavailable
+from shoal.model.errors import FailedPrecondition, ImageNotFound, Internal, SandboxNotFound, ShoalError, Unavailable
 from shoal.model.spec import SlotShape
 from shoal.model.states import Reason
 from tests.unit.builders import spec
@@ -200,7 +200,8 @@ class Agent:
     def __init__(self) -> None:
         self.told: list[dict[str, object]] = []
         self.broken = False
-        self.connection = SimpleNamespace(close=lambda: None, closed=False)
+        self.connection = SimpleNamespace(closed=False)
+        self.connection.close = lambda: setattr(self.connection, "closed", True)
 
     async def configure(self, **defaults: object) -> None:
         if self.broken:
@@ -252,15 +253,14 @@ async def test_a_sandbox_need_not_wait_for_its_node_which_is_told_for_as_long_as
     place: Machine, slot: SandboxActor, agents: list[Agent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.add_slot("slot-1")
-    await slot.prepare(SHAPE, "")
+    key = (await slot.prepare(SHAPE, "")).key
     place.handle.failures["assign_container"] = [RESTARTING]
-    key = (await slot.describe()).key
-    starting = asyncio.create_task(slot.start("sb-1", spec()))
+    starting = asyncio.create_task(slot.start("sb-1", spec(user="ann")))
     while not starting.done():
         assert (await slot.describe()).key == key, "or its node might take it for nobody's"
         await asyncio.sleep(0)
     parts = await place.parts()
-    assert (parts.containers.of_sandbox("sb-1"), agents[0].told) == (None, []), "it has all that its agent could tell"
+    assert parts.containers.of_sandbox("sb-1") is None
     place.slots["slot-1"] = Handle(slot)
     monkeypatch.setattr(prepared_by_node, "_SETTLED_S", 0.0)
     await place.node._sweep(parts)
@@ -275,10 +275,11 @@ async def test_a_sandbox_that_ends_before_its_node_is_told_leaves_nothing(
     place: Machine, slot: SandboxActor, agents: list[Agent]
 ) -> None:
     place.add_slot("slot-1")
-    await slot.prepare(SHAPE, "")
+    started = await slot.prepare(SHAPE, "")
     place.handle.failures["assign_container"] = [RESTARTING]
-    started = await slot.start("sb-1", spec())
+    end = asyncio.create_task(slot.hold("sb-1", spec(), time.time(), started.key))
     assert await place.node.end_container(started.key, "sb-1")
+    assert (await asyncio.wait_for(end, WITHIN_S)).reason is Reason.TERMINATED
     meter = (await place.parts()).usage.meter
     async with asyncio.timeout(WITHIN_S):
         while not meter.knows("sb-1"):  # noqa: ASYNC110 - what it has used counts, and nobody waits for that
@@ -292,15 +293,56 @@ async def test_a_slot_that_dies_before_its_node_is_told_is_replaced(
     place: Machine, slot: SandboxActor, agents: list[Agent]
 ) -> None:
     place.add_slot("slot-1")
-    await slot.prepare(SHAPE, "")
+    started = await slot.prepare(SHAPE, "")
     place.handle.failures["assign_container"] = [RESTARTING]
-    started = await slot.start("sb-1", spec())
+    end = asyncio.create_task(slot.hold("sb-1", spec(), time.time(), started.key))
     another = SandboxActor("slot-2", SlotShape(0.125, 128), grace_s=0.0)
-    assert (await another.adopt("sb-1", spec(), started.started_at, started.key)).key == started.key
+    assert (await another.adopt("sb-1", spec(), time.time(), started.key)).key == started.key
     assert (await place.node.container_of("sb-1")).key == started.key
     for held in (another, slot):
         await held.terminate("sb-1", "on request")
+    assert (await end).reason is Reason.TERMINATED
     assert place.engine.containers == {}
+
+
+async def test_a_slot_is_told_of_a_sandbox_that_has_its_prepared_container(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    started = await slot.prepare(SHAPE, "")
+    with pytest.raises(SandboxNotFound):
+        await slot.hold("sb-1", spec(), time.time(), "another container")
+    ends = [asyncio.create_task(slot.hold("sb-1", spec(), time.time(), started.key)) for _ in range(2)]
+    while not agents[0].connection.closed:  # noqa: ASYNC110 - nobody waits for that
+        await asyncio.sleep(0)
+    with pytest.raises(SandboxNotFound):
+        await slot.hold("sb-2", spec(), time.time(), started.key)
+    facts = await slot.describe()
+    assert (facts.sandbox_id, facts.prepared, facts.key) == ("sb-1", None, started.key)
+    assert agents[0].told == [], "it has all that its agent could tell"
+    parts = await place.parts()
+    async with asyncio.timeout(WITHIN_S):
+        while parts.containers.of_sandbox("sb-1") is None:  # noqa: ASYNC110 - nobody waits for that
+            await asyncio.sleep(0.01)
+    place.engine.end(started.key, out_of_memory=True)
+    ended = await asyncio.wait_for(asyncio.gather(*ends), WITHIN_S)
+    assert {end.reason for end in ended} == {Reason.OUT_OF_MEMORY}
+    await slot.wipe("sb-1")
+    await slot.prepare(SHAPE, "")
+
+
+async def test_a_sandbox_that_was_given_a_container_ends_with_it(
+    place: Machine, slot: SandboxActor, agents: list[Agent]
+) -> None:
+    place.add_slot("slot-1")
+    started = await slot.prepare(SHAPE, "")
+    place.engine.end(started.key)
+    assert await asyncio.wait_for(slot.unready(), WITHIN_S)
+    end = await asyncio.wait_for(slot.hold("sb-1", spec(), time.time(), started.key), WITHIN_S)
+    assert end.reason is Reason.EVICTED, "it may have been used: another container would not have what it wrote"
+    await slot.wipe("sb-1")
+    await slot.prepare(SHAPE, "")
+    assert len(place.engine.containers) == 1
 
 
 async def test_a_sandbox_of_another_shape_gets_a_container_of_its_own(

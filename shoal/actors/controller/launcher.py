@@ -57,7 +57,7 @@ class Launcher:
         record, and if it never is, the slot is wiped, or ended by the next controller."""
         happened = [created(run.record)] if run.slot is None else [created(run.record), *run.news()]
         if run.slot is not None and run.slot.prepared is not None:
-            run.slot.prepared = None
+            run.slot.prepared = run.slot.container = run.slot.untold = None
             if not run.record.spec.command:
                 run.early = tasks.shared(self._start(run, run.slot), "start in ready slot")
         try:

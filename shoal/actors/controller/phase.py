@@ -29,6 +29,7 @@ class Phase(StrEnum):
 
     ACCEPTING = "accepting"  # its acceptance is being written
     ACCEPTING_PLACED = "accepting_placed"  # the same, together with the idle slot that will start it
+    ACCEPTING_READY = "accepting_ready"  # the same, together with the container that a slot held ready: it runs by that
     REJECTED = "rejected"  # the store refused it: there is no such sandbox
     QUEUED = "queued"  # waits for a slot; nothing of it exists anywhere
     PLACING = "placing"  # the slot that will start it is being written
@@ -129,6 +130,7 @@ class Action(StrEnum):
 ACTIVITY: dict[Phase, Action] = {
     Phase.ACCEPTING: Action.WRITE_ACCEPTANCE,
     Phase.ACCEPTING_PLACED: Action.WRITE_ACCEPTANCE,
+    Phase.ACCEPTING_READY: Action.WRITE_ACCEPTANCE,
     Phase.QUEUED: Action.FIND_SLOT,
     Phase.PLACING: Action.WRITE_SLOT,
     Phase.STARTING: Action.START,
@@ -158,6 +160,7 @@ ACTIVITY: dict[Phase, Action] = {
 STATE: dict[Phase, State] = {
     Phase.ACCEPTING: State.PENDING,
     Phase.ACCEPTING_PLACED: State.STARTING,
+    Phase.ACCEPTING_READY: State.RUNNING,
     Phase.REJECTED: State.FAILED,
     Phase.QUEUED: State.PENDING,
     Phase.PLACING: State.STARTING,
@@ -184,7 +187,7 @@ STATE: dict[Phase, State] = {
 }
 """The public state in each phase before the end. After it the reason of the end decides: see `SandboxRecord.state`."""
 
-ACCEPTED = frozenset(Phase) - {Phase.ACCEPTING, Phase.ACCEPTING_PLACED}
+ACCEPTED = frozenset(Phase) - {Phase.ACCEPTING, Phase.ACCEPTING_PLACED, Phase.ACCEPTING_READY}
 """It is known whether the sandbox is on record."""
 
 ENDED = frozenset({Phase.ENDED, Phase.CLOSING, Phase.CLOSED})

@@ -54,6 +54,29 @@ _START: _Rows = [
         Edge(Phase.STARTING, "accepted, and an idle slot takes it", (Action.COUNT_ACCEPTANCE,)),
     ),
     (
+        (Phase.ACCEPTING_READY,),
+        (Event.WRITTEN,),
+        Edge(
+            Phase.RUNNING,
+            "accepted, with the container that was ready: its slot is told now",
+            (Action.COUNT_ACCEPTANCE, Action.NOTE_START),
+        ),
+    ),
+    (
+        (Phase.ACCEPTING_READY,),
+        (Event.REFUSED,),
+        Edge(
+            Phase.REJECTED,
+            "the store wrote nothing: it never was, but its container may have been used",
+            (Action.DISCARD_SLOT, Action.RETRACT),
+        ),
+    ),
+    (
+        (Phase.ACCEPTING_READY,),
+        (Event.UNCLEAR_WRITE,),
+        Edge(Phase.ENDED, "the next controller would know it as running, so its end is written after it", _DISCARD),
+    ),
+    (
         _ACCEPTING,
         (Event.REFUSED,),
         Edge(Phase.REJECTED, "the store wrote nothing: it never was", (Action.FREE_SLOT, Action.RETRACT)),

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.actors.controller.phase import Event, Phase
+from shoal.actors.controller.phase import Phase
 from shoal.actors.controller.record import SandboxRecord
 from shoal.model.profile import CreateProfile, Step
 
 _PHASES = {
     Phase.ACCEPTING: ("record", "its acceptance was written to the store; slow: the store's disk or server"),
     Phase.ACCEPTING_PLACED: ("record", "its acceptance was written to the store, with the slot that was free"),
+    Phase.ACCEPTING_READY: ("record", "its acceptance was written to the store, with the container that was ready"),
     Phase.QUEUED: ("queue", "it waited for a slot: room on a node, and a Ray worker's start; a pool keeps some ready"),
     Phase.PLACING: ("place", "the slot that it got was written to the store"),
     Phase.STARTING: ("start", "its slot and its node started it"),
@@ -19,6 +20,8 @@ _PHASES = {
     Phase.RETRYING: ("queue again", "it waited for another slot, as the first one failed"),
     Phase.CONFIRMING: ("confirm", "that it runs was written; its creator did not wait for that"),
 }
+
+_RUNS = (Phase.CONFIRMING, Phase.RUNNING)
 
 _TOOK = {
     "image": "its node made sure of the image; slow: it was pulled, or fetched from another node",
@@ -50,7 +53,7 @@ def _seconds(record: SandboxRecord) -> float | None:
     """How long its creator waited. A slot that was ready may have started it before it was on record."""
     if record.started is None:
         return None
-    ran_at = next((at for at, event, _ in record.life.history if event is Event.STARTED), 0.0)
+    ran_at = next((at for at, _, reached in record.life.history if reached in _RUNS), 0.0)
     return max(0.0, ran_at - record.created_at, record.started.started_at - record.created_at)
 
 

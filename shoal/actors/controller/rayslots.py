@@ -83,6 +83,7 @@ class RaySlotMaker:
                 ray.kill(handle, no_restart=True)
             return None
         slot = Slot(facts.slot_id, facts.shape, handle, facts.node_id, prepared=facts.prepared, pool=facts.pool)
+        slot.untold = facts.key if facts.sandbox_id is None else None
         return slot, facts.sandbox_id
 
 

@@ -88,7 +88,7 @@ class ReadyMaker:
             if slot.node_id is None:
                 await self._placed(slot)
                 self.slots.stock.came_up(slot)
-            await self.call(slot.handle, "prepare", pool.shape.container, pool.label, timeout_s=_PREPARE_S)
+            ready = await self.call(slot.handle, "prepare", pool.shape.container, pool.label, timeout_s=_PREPARE_S)
         except ShoalError as error:
             log.warning("pool %s: %s", pool.label or "of a shape created lately", error)
             pool.problem = error.message
@@ -101,14 +101,15 @@ class ReadyMaker:
             return
         finally:
             pool.forget(making)
-        slot.prepared = pool.shape.container
+        slot.prepared, slot.container = pool.shape.container, ready
+        self.slots.stock.health.started(slot.node_id, pool.shape.container.image)
         pool.problem = None
         pool.demand.note_made(self.clock() - began)
         if pool.over:
             self.end_surplus(pool, slot)
             return
-        ready = pool.ready[slot.id] = ReadySlot(slot, self.clock())
-        ready.watch = self._supervise(partial(self._watch, pool, slot), "watch ready slot")
+        kept = pool.ready[slot.id] = ReadySlot(slot, self.clock())
+        kept.watch = self._supervise(partial(self._watch, pool, slot), "watch ready slot")
 
     async def _placed(self, slot: Slot) -> None:
         try:
@@ -141,7 +142,7 @@ class ReadyMaker:
         except ShoalError:
             self.end(slot)
         else:
-            slot.prepared = None
+            slot.prepared = slot.container = None
             self.slots.put(slot)
 
     async def _release(self, node_id: str, slot_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,10 +48,10 @@ class Recovery:
         recorded = [record.slot_id for record in living if record.slot_id in existing]
         described = await asyncio.gather(*(self.maker.describe(slot_id) for slot_id in recorded))
         held: dict[str, Slot] = {}
-        by_id = {record.id: record for record in living}
+        by_slot = {record.slot_id: record for record in living}
         for found in described:
             if found is not None:
-                self._sort(found, by_id, held)
+                self._sort(found, by_slot, held)
         if living:
             log.warning("resuming %d sandboxes", len(living))
         for record in living:
@@ -70,15 +70,19 @@ class Recovery:
         for task in self._looking:
             task.cancel()
 
-    def _sort(self, found: tuple[Slot, str | None], living: dict[str, SandboxRecord], held: dict[str, Slot]) -> None:
+    def _sort(
+        self, found: tuple[Slot, str | None], by_slot: Mapping[str | None, SandboxRecord], held: dict[str, Slot]
+    ) -> None:
+        """`by_slot`: the living sandboxes, by the slot that is on record with each."""
         slot, sandbox_id = found
-        record = None if sandbox_id is None else living.get(sandbox_id)
-        if sandbox_id is None and slot.prepared is not None:
+        record = by_slot.get(slot.id)
+        if record is not None and (sandbox_id == record.id or slot.must_hear_of(record.started)):
+            slot.prepared = None
+            held[record.id] = slot
+        elif sandbox_id is None and slot.prepared is not None:
             self.ready.adopt(slot, slot.pool)
         elif sandbox_id is None:
             self.pool.put(slot)
-        elif record is not None and record.slot_id == slot.id:
-            held[record.id] = slot
         else:
             # Its sandbox has ended, or another slot holds it. The node sweeps its container, if any.
             self.pool.stock.discard(slot)

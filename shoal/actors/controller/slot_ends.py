@@ -16,6 +16,14 @@ from shoal.model.errors import SandboxNotFound, Unavailable
 _RETRY_S = 0.2
 
 
+async def watched_end(call: Callable[..., Awaitable[Any]], run: Run) -> Outcome:
+    """Waits for the end of a sandbox that runs. By that its slot is told of it, where it is yet to be."""
+    record, started = run.record, run.record.started
+    if started is not None and run.slot is not None and run.slot.must_hear_of(started):
+        return await end_from_slot(call, run, "hold", record.launch_spec, started.started_at, started.key)
+    return await end_from_slot(call, run, "ended")
+
+
 async def end_from_slot(call: Callable[..., Awaitable[Any]], run: Run, method: str, *args: Any) -> Outcome:
     """The end that the slot tells. `method`: what is asked of it with the sandbox's id and `args`."""
     assert run.slot is not None

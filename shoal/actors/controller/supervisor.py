@@ -61,7 +61,7 @@ from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.restarts import count, due_at
 from shoal.actors.controller.run import Outcome, Run, asked_for
 from shoal.actors.controller.slot import Slot
-from shoal.actors.controller.slot_ends import end_from_slot
+from shoal.actors.controller.slot_ends import end_from_slot, watched_end
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import call
 from shoal.actors.messages import End
@@ -105,7 +105,7 @@ class SandboxSupervisor:
         )
         self._at_once = {
             Action.FREE_SLOT: self._free_slot,
-            Action.DISCARD_SLOT: self._discard_slot,
+            Action.DISCARD_SLOT: self._forget_slot,
             Action.FORGET_SLOT: self._forget_slot,
             Action.REMOVE_LATER: self._remove_later,
             Action.COUNT_ACCEPTANCE: self._count_acceptance,
@@ -152,7 +152,8 @@ class SandboxSupervisor:
         run = self._runs[record.id] = Run(record, audit=audit)
         record.life.phase = Phase.ACCEPTING
         if slot is not None:
-            record.life.phase = Phase.ACCEPTING_PLACED
+            record.started = slot.give_prepared(record.launch_spec)
+            record.life.phase = Phase.ACCEPTING_PLACED if record.started is None else Phase.ACCEPTING_READY
             self._hold(run, slot)
         self._carry_on(run, ACTIVITY[record.life.phase])
 
@@ -272,7 +273,7 @@ class SandboxSupervisor:
         for run in lost:
             if run.record.spec.persistent and run.record.life.phase in LOSABLE:
                 self._interrupt(run, Outcome(Event.MACHINE_LOST, end=machine_lost(run.record)))
-            elif run.record.started is not None:
+            elif run.record.started is not None and run.record.life.phase in ACCEPTED:
                 self._interrupt(run, Outcome(Event.NODE_LOST, end=node_lost()))
         told = (run.record for run in lost if run.record.ended or run.record.life.phase in RESTING)
         await asyncio.gather(*(record.life.reached({*ON_RECORD_AS_STOPPED, *SETTLED}) for record in told))
@@ -376,9 +377,6 @@ class SandboxSupervisor:
             self.pool.put(run.slot)
             run.slot = None
 
-    def _discard_slot(self, run: Run) -> None:
-        self._forget_slot(run)
-
     def _forget_slot(self, run: Run) -> None:
         if run.slot is not None:
             self.pool.stock.discard(run.slot)
@@ -451,7 +449,7 @@ class SandboxSupervisor:
     async def _watch(self, run: Run) -> Outcome:
         if run.slot is not None:
             self.pool.settled(run.slot)
-        return await end_from_slot(self.call, run, "ended")
+        return await watched_end(self.call, run)
 
     async def _stop(self, run: Run) -> Outcome:
         assert run.end is not None
@@ -494,7 +492,7 @@ class SandboxSupervisor:
             try:
                 await self.call(run.slot.handle, "wipe", run.record.id, timeout_s=_WIPE_S)
             except ShoalError:
-                self._discard_slot(run)
+                self._forget_slot(run)
             else:
                 self._free_slot(run)
         return Outcome(Event.CLEARED)

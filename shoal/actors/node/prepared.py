@@ -28,8 +28,8 @@ PATIENCE_S = 10.0
 _SETTLED_S = 60.0
 """Seconds after which a slot surely knows that the container which it asked for is ready."""
 
-_TOLD_S = 1.0
-"""Seconds within which a slot has surely told which sandbox has its container: it does so right after its answer."""
+_TOLD_S = 5.0
+"""Seconds within which a slot has surely told which sandbox has its container: it does so as soon as it is told."""
 
 _ANSWER_S = 10.0
 _LOOK_S = 0.02

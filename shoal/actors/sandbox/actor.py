@@ -16,7 +16,7 @@ import ray
 
 from shoal.actors.core_files import leave_no_core_file
 from shoal.actors.handles import Carrying, find_actor
-from shoal.actors.messages import OCCUPIED, End, SandboxStarted, SlotFacts
+from shoal.actors.messages import OCCUPIED, ContainerStarted, End, SandboxStarted, SlotFacts
 from shoal.actors.names import node_actor_name
 from shoal.actors.sandbox.lifecycle import SandboxLifecycle
 from shoal.actors.sandbox.no_pydantic import hide_pydantic
@@ -65,7 +65,7 @@ class SandboxActor(Carrying):
             prepared.key if prepared is not None else None if life is None else life.key,
         )
 
-    async def prepare(self, shape: ContainerShape, pool: str) -> None:
+    async def prepare(self, shape: ContainerShape, pool: str) -> ContainerStarted:
         """Prepares a container for the next sandbox, on behalf of `pool`. Called again, it joins the first call.
 
         Raises what kept it from that, and then the slot is free; `FailedPrecondition` if it holds a sandbox."""
@@ -79,7 +79,7 @@ class SandboxActor(Carrying):
         self._pool = pool
         prepared = self._prepared
         try:
-            await prepared.ready()
+            return await prepared.ready()
         except BaseException:
             if self._prepared is prepared and prepared.lost:
                 self._prepared = None
@@ -99,7 +99,8 @@ class SandboxActor(Carrying):
     async def start(self, sandbox_id: str, spec: SandboxSpec, secrets: SecretValues | None = None) -> SandboxStarted:
         """Starts the sandbox. Called again for the same sandbox, it joins the first start. If it raises, nothing is
         left."""
-        return await self._take(sandbox_id, spec, SandboxLifecycle.start, secrets)
+        as_prepared = self._prepared is not None and self._prepared.shape == spec.container_shape
+        return await self._take(sandbox_id, spec, SandboxLifecycle.start, secrets, as_prepared=as_prepared)
 
     async def restart(self, sandbox_id: str, spec: SandboxSpec, secrets: SecretValues | None = None) -> SandboxStarted:
         """Starts a persistent sandbox that is stopped on this node, as `start` does. If it raises, it is stopped."""
@@ -110,6 +111,13 @@ class SandboxActor(Carrying):
     ) -> SandboxStarted:
         """Takes a sandbox of this node whose slot was lost; `NotFound` if its container, `key`, is not here."""
         return await self._take(sandbox_id, spec, lambda life: life.adopt(started_at, key))
+
+    async def hold(self, sandbox_id: str, spec: SandboxSpec, started_at: float, key: str) -> End:
+        """Takes a sandbox that was given the container, `key`, which this slot holds ready, and waits for its end as
+        `ended` does. Called again, it joins the first call."""
+        if self._life is None and self._prepared is not None and self._prepared.key == key:
+            await self._take(sandbox_id, spec, lambda life: life.hold(started_at), as_prepared=True)
+        return await self._held(sandbox_id).ended()
 
     async def ended(self, sandbox_id: str) -> End:
         """Waits for the sandbox's end, by which its container is gone, or stopped if it is kept."""
@@ -155,14 +163,17 @@ class SandboxActor(Carrying):
         spec: SandboxSpec,
         begin: Callable[[SandboxLifecycle], Coroutine[Any, Any, SandboxStarted]],
         secrets: SecretValues | None = None,
+        *,
+        as_prepared: bool = False,
     ) -> SandboxStarted:
+        """`as_prepared`: in the container that the slot holds ready, if it does; else that is removed."""
         await self._find_node()
         if self._life is not None and self._life.sandbox_id != sandbox_id:
             raise FailedPrecondition(f"slot {self._slot_id} already holds {self._life.sandbox_id}", state=OCCUPIED)
         if self._start_task is None:
             self._life = life = SandboxLifecycle(sandbox_id, spec, self._node, self._grace_s)
             prepared, self._prepared = self._prepared, None
-            if prepared is not None and (begin is not SandboxLifecycle.start or prepared.shape != spec.container_shape):
+            if prepared is not None and not as_prepared:
                 tasks.supervise(prepared.remove, "remove prepared container", attempts=1)
                 prepared = None
             life.prepared = prepared

@@ -148,7 +148,7 @@ class SandboxLifecycle:
 
     async def _configure(self, agent: Agent) -> None:
         spec, secrets = self._spec, self.secrets
-        if self._agent_knows_all:
+        if spec.is_as_prepared:
             return
         if secrets is None:
             await agent.configure(env=spec.env, workdir=spec.workdir, user=spec.user)
@@ -156,14 +156,12 @@ class SandboxLifecycle:
             env = {**secrets.env, **spec.env}
             await agent.configure(env=env, workdir=spec.workdir, user=spec.user, secrets=secrets.files)
 
-    @property
-    def _agent_knows_all(self) -> bool:
-        """Whether its agent has nothing to be told, nor needs to show that its connection holds. One in gVisor may have
-        gone on from another sandbox's memory, with what that was told; and being told begins the time of one that may
-        not be idle."""
-        spec = self._spec
-        own = spec.env or spec.workdir or spec.user or self.secrets is not None
-        return self._may_tell_node_later and spec.runtime == "runc" and spec.idle_timeout is None and not own
+    async def hold(self, started_at: float) -> SandboxStarted:
+        """Takes the prepared container as it is: the sandbox has it, and may have used it. If it is lost, so is the
+        sandbox."""
+        assert self.prepared is not None
+        self._started, self._node_knows = self.prepared.give(), False
+        return self._watch(started_at, warm=True)
 
     async def adopt(self, started_at: float, key: str | None = None) -> SandboxStarted:
         """Adopts a container that another slot started; `NotFound` if it is not on this node. `key`: the container's,
@@ -231,7 +229,11 @@ class SandboxLifecycle:
 
     async def _watch_container(self) -> None:
         assert self._started is not None
-        loss = await loss_of(self._node, self._started.key)
+        prepared = self.prepared
+        if prepared is not None and prepared.key == self._started.key:
+            loss = await prepared.loss()  # it has been watched since it was made
+        else:
+            loss = await loss_of(self._node, self._started.key)
         self._is_removed = loss.reason is Reason.TERMINATED
         self.give_up(loss.reason, loss.exit_code, loss.message)
 
