@@ -16,10 +16,10 @@ from shoal.actors.controller.store import Change
 from shoal.cluster.store import open_store
 from shoal.model.access import INSIDE
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
-from shoal.model.states import State
+from shoal.model.states import Reason, State
 from tests.contract.store.samples import entry, event, living
 from tests.unit.builders import spec
-from tests.unit.controller_world import Away, Controller, Refusal, World, until
+from tests.unit.controller_world import Away, Controller, Refusal, World, _nothing, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]  # a machine may stand still for seconds
 
@@ -69,8 +69,8 @@ class TestWhoseStoreItIs:
         await mine.close()
 
 
-async def made(controller: Controller) -> str:
-    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(), 60, True, INSIDE))
+async def made(controller: Controller, **changes: object) -> str:
+    info, _ = await controller.begin(controller.parts.sandboxes.create(spec(**changes), 60, True, INSIDE))
     return info.id
 
 
@@ -81,7 +81,7 @@ class TestWhatIsRefused:
         world = World()
         controller = await world.controller()
         sandboxes = controller.parts.sandboxes
-        sandbox_id = await made(controller)
+        sandbox_id = await made(controller, persistent=True)
         world.disk.full = True
         ending = [controller.begin(sandboxes.terminate(sandbox_id, INSIDE)) for _ in range(2)]
         refused = await asyncio.gather(*ending, return_exceptions=True)
@@ -95,7 +95,7 @@ class TestWhatIsRefused:
         world = World()
         controller = await world.controller()
         sandboxes = controller.parts.sandboxes
-        sandbox_id = await made(controller)
+        sandbox_id = await made(controller, persistent=True)
         refusal = Refusal(world)
         ending = controller.begin(sandboxes.terminate(sandbox_id, INSIDE))
         await refusal.come.wait()
@@ -139,6 +139,34 @@ class TestWhatIsRefused:
 
 class TestWhatIsLate:
     """What happened while the store was away, once it is back."""
+
+    async def test_an_end_needs_no_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(record_writer, "_RETRY_S", 0.01)
+        world = World()
+        controller = await world.controller()
+        sandbox_id = await made(controller)
+        away = Away(world)
+        info = await controller.begin(controller.parts.sandboxes.terminate(sandbox_id, INSIDE))
+        assert (info.reason, world.containers) == (Reason.TERMINATED, {})
+        assert world.disk.row(sandbox_id)["ended_by"] is None
+        away.back()
+        await until(lambda: world.disk.row(sandbox_id)["end"] is not None, "it is on record")
+        assert world.disk.row(sandbox_id)["ended_by"] == "cluster"
+        assert [entry.action for entry in world.disk.audit if entry.target == sandbox_id][-1] == "sandbox.terminate"
+        await controller.kill()
+
+    async def test_the_next_controller_says_the_same_of_an_end_that_is_not_on_record(self) -> None:
+        world = World()
+        first = await world.controller()
+        sandbox_id = await made(first)
+        Away(world)
+        told = await first.begin(first.parts.sandboxes.terminate(sandbox_id, INSIDE))
+        await first.kill()
+        world.before_write = _nothing
+        second = await world.controller()
+        again = await second.begin(second.parts.sandboxes.wait(sandbox_id, 20, INSIDE))
+        assert (told.reason, again.reason, world.containers) == (Reason.TERMINATED, Reason.TERMINATED, {})
+        await second.kill()
 
     async def test_is_told_before_what_came_after_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(record_writer, "_RETRY_S", 60.0)  # the store is back long before it is tried again

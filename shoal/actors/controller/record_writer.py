@@ -15,7 +15,7 @@ from shoal.actors.controller.events import EventLog
 from shoal.actors.controller.record import SandboxRecord, to_row, with_changes
 from shoal.actors.controller.store import Change, Store
 from shoal.actors.messages import OVERTAKEN
-from shoal.model import tasks
+from shoal.model import tasks, verbs
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.errors import FailedPrecondition, Internal, ShoalError, Unavailable
 from shoal.model.states import State
@@ -86,6 +86,16 @@ class RecordWriter:
         """As `put`, for what has already happened and cannot be refused: if the store is away, it is written as soon as
         the store is back, before any later change of the sandbox."""
         await self._in_turn(record, happened, audit, None, kept=True)
+
+    async def request_end(self, record: SandboxRecord, by: Caller) -> None:
+        """Puts on record who asked for its end: a controller that is restarted then will end it. It can be refused
+        where files go with it; else it ends meanwhile, whatever becomes of the record: as its slot would tell."""
+        entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
+        if record.spec.persistent:
+            await self.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
+        else:
+            record.ended_by = record.ended_by or by.token
+            await self.keep(record, audit=[entry])
 
     async def caught_up(self, record: SandboxRecord) -> None:
         """Waits until all its changes are on record."""

@@ -56,7 +56,7 @@ from shoal.actors.controller.phase import (
 )
 from shoal.actors.controller.ready_slots import ReadySlots
 from shoal.actors.controller.record import Home, SandboxRecord, StopRequest
-from shoal.actors.controller.record_writer import RecordWriter, audited
+from shoal.actors.controller.record_writer import RecordWriter
 from shoal.actors.controller.registry import Registry
 from shoal.actors.controller.restarts import count, due_at
 from shoal.actors.controller.run import Outcome, Run, asked_for
@@ -65,7 +65,7 @@ from shoal.actors.controller.slot_ends import end_from_slot, watched_end
 from shoal.actors.controller.slots import SlotPool
 from shoal.actors.handles import call
 from shoal.actors.messages import End
-from shoal.model import call_context, tasks, verbs
+from shoal.model import call_context, tasks
 from shoal.model.access import AuditEntry, Caller
 from shoal.model.clock import steady_time
 from shoal.model.errors import DeadlineExceeded, ShoalError
@@ -215,20 +215,21 @@ class SandboxSupervisor:
 
     async def terminate(self, record: SandboxRecord, message: str, by: Caller) -> None:
         """Ends a sandbox and returns once nothing of it runs any more, and the next controller would say the same.
-        Where the store goes away meanwhile, its end is on record once it is back. Raises what kept the sandbox off the
-        record (then there is nothing of it), or the request for its end (then it lives on)."""
+        Where the store is away, its end is on record once it is back. Raises what kept the sandbox off the record (then
+        there is nothing of it), or the request for the end of a persistent one (then it lives on)."""
         await self._request_end(record, given_up(message), by)
 
     async def _request_end(self, record: SandboxRecord, end: End, by: Caller) -> None:
         await self.accepted(record)  # or the request might come to be on record alone
         if not record.ended:
-            entry = audited(verbs.terminate, by, target=record.id, environment=record.spec.environment)
-            # The intent: a controller that is restarted now will end it.
-            await self.writer.put(record, audit=[entry], change=lambda: {"ended_by": record.ended_by or by.token})
+            recorded = tasks.shared(self.writer.request_end(record, by), "record request")
+            if record.spec.persistent:  # its files go with it
+                await asyncio.shield(recorded)
             run = self._run_of(record)
             if run is not None:
                 self._interrupt(run, Outcome(Event.END_REQUESTED, end=end))
             await record.life.reached(OVER)
+            await asyncio.shield(recorded)
             if follows_from_request(record):
                 return  # it need not wait for the disk once more
         await record.life.reached(SETTLED)
