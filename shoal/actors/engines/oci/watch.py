@@ -118,6 +118,8 @@ class Watch:
             os.close(watched.memory)
 
     def _on_exit(self, key: str, watched: _Watched) -> None:
+        if self._watched.get(key) is not watched:
+            return  # forgotten meanwhile, by who ends it: `_end` comes next
         code = processes.exit_code(watched.first)
         self._check_memory(key, 0)
         self.forget(key)
