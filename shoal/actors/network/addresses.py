@@ -24,10 +24,16 @@ class AddressPool:
         """Key → address."""
         return {key: str(IPv4Address(number)) for key, number in self._held.items()}
 
+    def of(self, key: str) -> str | None:
+        """The address that `key` has."""
+        number = self._held.get(key)
+        return None if number is None else str(IPv4Address(number))
+
     def take(self, key: str) -> str:
         """A free address for `key`, or the one that it has. `Unavailable` if all are taken."""
-        if key in self._held:
-            return str(IPv4Address(self._held[key]))
+        had = self.of(key)
+        if had is not None:
+            return had
         size = self._last - self._first + 1
         if len(self._holders) >= size:
             raise Unavailable(

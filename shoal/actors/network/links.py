@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ class Port:
     address: str
 
 
+@functools.lru_cache(1024)  # a life asks for it six times
 def port_name(key: str) -> str:
     """The interface's name on the node's side: at most 15 characters, the kernel's limit; always the same for a key."""
     return "sh" + base64.b32encode(hashlib.sha256(key.encode()).digest()[:8]).decode("ascii").lower().rstrip("=")

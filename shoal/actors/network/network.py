@@ -87,7 +87,7 @@ class SandboxNetwork:
         if not self._opened:
             raise FailedPrecondition("the sandbox network is not open; call `open` first", state="closed")
         async with self._lock(key):
-            had = self._pool.holders().get(key)
+            had = self._pool.of(key)
             if had is not None and links.exists(port_name(key)):
                 return had
             if address is not None:

@@ -124,8 +124,7 @@ class Containers:
         record = ContainerRecord(new_container_key(), shape, time.time(), sandbox_id, slot_id=slot_id, mounts=mounts)
         self.records[record.key] = record
         try:
-            await self.files.put(record)
-            spec = await self._prepare(record)
+            spec = await self._prepare(record, known=False)
             return await self._bring_up(record, lambda: self.engine.start(spec))
         except BaseException:
             await asyncio.shield(self.discard(record.key))
@@ -141,7 +140,7 @@ class Containers:
                 await self._put_away(key)  # what its last run left
             try:
                 record = self._kept(key)
-                await self._prepare(record)
+                await self._prepare(record, known=True)
                 record = await self._bring_up(record, lambda: self.engine.restart(key))
                 if record.resumed:  # from here on what it does would be lost with that memory
                     await self.engine.forget_memory(key)
@@ -150,15 +149,18 @@ class Containers:
                 await asyncio.shield(tasks.shared(self._stop_again(key), "stop container"))
                 raise
 
-    async def _prepare(self, record: ContainerRecord) -> ContainerSpec:
-        """Makes what the container mounts, and has the relay wait for its agent."""
-        secret = agent_secret(self.defaults.secret, record.key)
-        run_dir, sizes = await asyncio.to_thread(self._make_sources, record, secret)
+    async def _prepare(self, record: ContainerRecord, *, known: bool) -> ContainerSpec:
+        """Makes what the container mounts, and has the relay wait for its agent. `known`: its record is on disk; else
+        that comes first."""
+        run_dir, sizes = await asyncio.to_thread(self._make_sources, record, known)
         await self.relay.add(record.key)
         namespace = None if shows_processes(record.shape.runtime) else self._pin(record.key)
         return container_spec(self.defaults, record, run_dir, self.disk_point(record.key), namespace, sizes)
 
-    def _make_sources(self, record: ContainerRecord, secret: bytes) -> tuple[Path, tuple[Mount, ...]]:
+    def _make_sources(self, record: ContainerRecord, known: bool) -> tuple[Path, tuple[Mount, ...]]:
+        if not known:
+            self.files.write(record)
+        secret = agent_secret(self.defaults.secret, record.key)
         return self.defaults.sources.make(record.key, secret), size_mounts(self.defaults, record.shape)
 
     async def _bring_up(self, record: ContainerRecord, start: Callable[[], Awaitable[Container]]) -> ContainerRecord:
@@ -287,8 +289,9 @@ class Containers:
 
     async def _detach(self, key: str) -> None:
         await self.network.detach(key)
-        if (pin := self._pin(key)).exists():
-            await self.network.remove_namespace(pin)
+        record = self.records.get(key)
+        if record is None or not shows_processes(record.shape.runtime):
+            await self.network.remove_namespace(self._pin(key))
 
     def _pin(self, key: str) -> Path:
         return self.defaults.sources.top / "n" / key

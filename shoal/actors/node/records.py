@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shoal.model.errors import ShoalError
 from shoal.model.ids import CONTAINER
 from shoal.model.mounts import MountSpec, mounts_of
 from shoal.model.spec import ContainerShape
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Stage(StrEnum):
@@ -84,7 +88,14 @@ class RecordFiles:
         return await asyncio.to_thread(self._load)
 
     async def put(self, record: ContainerRecord) -> None:
-        await asyncio.to_thread(self._put, record)
+        await asyncio.to_thread(self.write, record)
+
+    def write(self, record: ContainerRecord) -> None:
+        """The same; blocks."""
+        file = self._directory / f"{record.key}.json"
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, default=_by_fields))
+        temporary.replace(file)
 
     def drop(self, key: str) -> None:
         """Removes one. Idempotent; blocks."""
@@ -98,11 +109,10 @@ class RecordFiles:
                 file.unlink(missing_ok=True)
         return records
 
-    def _put(self, record: ContainerRecord) -> None:
-        file = self._directory / f"{record.key}.json"
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(record)))
-        temporary.replace(file)
+
+def _by_fields(value: DataclassInstance) -> dict[str, Any]:
+    """As `asdict` has it, which copies all that it finds."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def read_records(directory: Path) -> dict[str, ContainerRecord]:

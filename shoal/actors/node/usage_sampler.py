@@ -106,7 +106,7 @@ class UsageSampler:
             return []
         used = await self.engine.usages([record.key for record in records])
         now = self.clock()
-        sizes, network = await asyncio.to_thread(self._sizes, records), await asyncio.to_thread(self.read_traffic)
+        sizes, network = await asyncio.to_thread(lambda: (self._sizes(records), self.read_traffic()))
         found = []
         for record in records:
             usage: Usage | None = used.get(record.key)

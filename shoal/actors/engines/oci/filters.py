@@ -42,7 +42,7 @@ class Filters:
 
     def __init__(self, directory: Path, profile: Mapping[str, Any]) -> None:
         self._directory = directory
-        self._profile = json.dumps(profile, sort_keys=True)
+        self._profile = hashlib.sha256(json.dumps(profile, sort_keys=True).encode())
         self._refused = False
 
     def find(self, runtime: Runtime) -> Path | None:
@@ -69,8 +69,10 @@ class Filters:
 
     def _path(self, runtime: Runtime) -> Path:
         status = os.stat(runtime.program)
-        parts = (self._profile, os.uname().release, runtime.program, str(status.st_mtime_ns), str(status.st_size))
-        return self._directory / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        parts = ("", os.uname().release, runtime.program, str(status.st_mtime_ns), str(status.st_size))
+        digest = self._profile.copy()
+        digest.update("\0".join(parts).encode())
+        return self._directory / digest.hexdigest()[:32]
 
 
 def wait_applied(pid: int) -> None:
