@@ -68,8 +68,9 @@ class SandboxRecord:
     """A sandbox from its acceptance on. `deadline`: by `steady_time`, until when it runs or has failed.
 
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
-    `ended_by` is on record before the end begins. Of a persistent one that has run: `home`; `stopping`, on record
-    before the stop begins; `stop`: how it stopped last, until it runs again; `restarts`: how often in a row it was
+    `ended_by` is on record before the end of a persistent one begins. Of a persistent one that has run: `home`;
+    `stopping`, on record before the stop begins; `stop`: how it stopped last, until it runs again;
+    `restarts`: how often in a row it was
     started by itself. `paused_at`: unix seconds, while it is paused or about to be. `suspended`: its
     memory is kept while it is stopped, until it runs again. `failure`: what its create failed
     with, `refusal`: what kept it off the record; both for those who wait for it. `asked`: creates that named it since

@@ -1,7 +1,8 @@
 """Carries out what a sandbox's phase asks for, one activity after another, from its acceptance to its end.
 `phase_table.py` decides.
 
-The order is always: write the intent, act, write what came of it. So a controller that is killed anywhere finds on
+The order is: write the intent, act, write what came of it. Only the end of a sandbox that keeps nothing goes on while
+the request for it is written: its slot tells of it, too. So a controller that is killed anywhere finds on
 record what it was about to do:
 
     pending                 nothing of it exists; it waits for a slot
