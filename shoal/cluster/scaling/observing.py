@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -121,7 +122,9 @@ def still_waiting(
         groups.setdefault((each.cpu, float(each.memory), float(each.gpu)), []).append(each)
     for shape, group in groups.items():
         starting = max(0, sum(each.in_ray for each in group) - pending.get(shape, 0))
-        for each in group:
+        # Ray does not tell whose they are. Taken for those that have least choice, they hide a machine that is missing
+        # for a moment; taken for the others, a machine would be launched too many.
+        for each in sorted(group, key=lambda waiting: (waiting.zone is None, len(waiting.regions) or math.inf)):
             placed = min(starting, each.in_ray)
             starting -= placed
             if each.count > placed:

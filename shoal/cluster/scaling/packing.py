@@ -52,8 +52,9 @@ def pack(
     more of it may be launched; `price`: of a type by its name."""
     packed = Packed()
     room = list(bins)
-    # The largest first: small ones fill what is left.
-    for each in sorted(waiting, key=lambda w: (w.gpu, w.cpu, w.memory), reverse=True):
+    # Who has least choice first: who may go anywhere would take the room that is being launched for him. Then the
+    # largest: small ones fill what is left.
+    for each in sorted(waiting, key=lambda w: (_choice(w, types), -w.gpu, -w.cpu, -w.memory)):
         left = each.count
         for at in room:
             if left == 0:
@@ -83,6 +84,10 @@ def suits(each: WaitingSandboxes, kind: NodeType) -> bool:
         and each.cpu <= kind.cpu
         and each.memory <= kind.memory
     )
+
+
+def _choice(each: WaitingSandboxes, types: Sequence[NodeType]) -> int:
+    return sum(suits(each, kind) for kind in types)
 
 
 def _put(each: WaitingSandboxes, most: int, at: Bin, packed: Packed) -> int:

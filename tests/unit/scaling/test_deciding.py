@@ -53,6 +53,13 @@ def test_a_burst_is_not_overprovisioned() -> None:
     assert needed / 4 <= decision.wanted["eu.cpu"] <= 1.2 * needed / 4
 
 
+@pytest.mark.parametrize("choosy_first", [True, False])
+def test_who_has_least_choice_keeps_the_room_that_comes_for_him(choosy_first: bool) -> None:
+    both = (waiting(8, regions=("eu",)), waiting(8))
+    on_the_way = seen(launching={"eu.cpu": 2, "us.cpu": 2}, waiting=both if choosy_first else both[::-1])
+    assert decide(limits(), Memory(), on_the_way)[0].wanted == {}
+
+
 def test_a_gpu_machine_is_only_for_those_who_ask_for_one_unless_there_is_nothing_else() -> None:
     both = limits(kind("eu.gpu", gpu=1), kind("eu.cpu"))
     assert decide(both, Memory(), seen(waiting=(waiting(),)))[0].wanted == {"eu.cpu": 1}

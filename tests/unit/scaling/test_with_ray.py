@@ -104,6 +104,8 @@ def test_a_slot_that_has_its_place_is_no_demand_though_its_sandbox_waits() -> No
     assert [each.count for each in still_waiting([waiting(5)], {})] == [5], "a pool's, of which Ray knows nothing"
     both = [waiting(3, regions=("eu",), in_ray=3), waiting(3, regions=("us",), in_ray=3)]
     assert sum(each.count for each in still_waiting(both, {shape: 4})) == 4
+    choosy = [waiting(3, in_ray=3), waiting(3, regions=("eu",), in_ray=3)]
+    assert list(still_waiting(choosy, {shape: 3})) == choosy[:1], "no machine in eu need be launched for them"
 
 
 def test_what_is_seen_is_put_together() -> None:
