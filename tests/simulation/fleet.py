@@ -320,12 +320,12 @@ class Fleet:
 
 
 def _admits(machine: Machine, slot: SlotActor) -> bool:
-    return (
-        slot.only in (None, machine.id)
-        and machine.id not in slot.selector.not_nodes
-        and (not slot.selector.regions or machine.type.region in slot.selector.regions)
-        and machine.free.covers(slot.shape)
-    )
+    if not machine.free.covers(slot.shape):
+        return False
+    if slot.only is not None:  # asked for there: Ray is told no selector
+        return slot.only == machine.id
+    selector = slot.selector
+    return machine.id not in selector.not_nodes and (not selector.regions or machine.type.region in selector.regions)
 
 
 def _info(machine: Machine) -> NodeInfo:
