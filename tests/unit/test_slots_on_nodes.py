@@ -153,6 +153,22 @@ async def test_a_node_starts_a_few_slots_at_once_and_the_rest_have_room_and_wait
     assert cluster.starting() == {}
 
 
+async def test_who_has_no_room_in_the_preferred_region_does_not_wait_until_no_more_starts_there() -> None:
+    small = SlotShape(0.1, 64)
+    cluster = SlowCluster({"a": "eu", "b": "us"})
+    await cluster.pool.refresh()
+    takes = [cluster.begin(Request(small, regions=("eu", "us"))) for _ in range(40)]
+    await steps(100)
+    assert cluster.starting() == {"a": 8}  # all have room there
+    takes += [cluster.begin(Request(small, regions=("eu", "us"))) for _ in range(40)]
+    await steps(100)
+    assert cluster.starting() == {"a": 8, "b": 8}
+    for take in takes:
+        take.cancel()
+    await asyncio.gather(*takes, return_exceptions=True)
+    assert cluster.starting() == {}
+
+
 async def test_a_slot_that_comes_free_is_waited_for_where_sandboxes_come_and_go() -> None:
     small = SlotShape(0.1, 64)
     cluster = SlowCluster({"a": "eu"})

@@ -4,7 +4,7 @@ demand that its autoscaler sees."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
@@ -69,16 +69,33 @@ class SlotDemand:
         choice = self.stock.choose(group.request)
         if isinstance(choice, OnNode):
             group.reason = STARTING
-            may = self.stock.may_start(choice.node_id, in_vain=self._waits_in_vain(group))
-            if not may or self._ray_will_place(group, choice.node_id):
+            node_id = choice.node_id if self._may_start(group, choice.node_id) else self._overflow(group, choice)
+            if node_id is None:
                 return False
-            self.make(group, choice.node_id)
+            self.make(group, node_id)
             return True
         group.reason, group.selector, group.room_since = choice.reason, choice.selector, inf
         if not group.request.patient or self._pending >= MAX_UNPLACED_IN_ALL or self.stock.clock() < group.not_before:
             return False
         self.make(group, None)
         return True
+
+    def _may_start(self, group: Group, node_id: str) -> bool:
+        may = self.stock.may_start(node_id, in_vain=self._waits_in_vain(group))
+        return may and not self._ray_will_place(group, node_id)
+
+    def _overflow(self, group: Group, choice: OnNode | Wait) -> str | None:
+        """A node of a less preferred region, where more wait than the better ones have room for: those beyond need not
+        wait until no more slots start there."""
+        regions, left = group.request.regions, len(group) - group.being_made
+        while isinstance(choice, OnNode) and (region := self.stock.ledger.nodes[choice.node_id].region) in regions[:-1]:
+            worse = regions.index(region) + 1
+            if left <= self.stock.room_for(replace(group.request, regions=regions[:worse])):
+                return None
+            choice = self.stock.choose(replace(group.request, regions=regions[worse:]))
+            if isinstance(choice, OnNode) and self._may_start(group, choice.node_id):
+                return choice.node_id
+        return None
 
     def _waits_in_vain(self, group: Group) -> bool:
         """Whether no slot comes free for it: those that come and go on a node may be of another shape."""
