@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build"), help="directory of the figures (%(default)s)")
     parser.add_argument("--short", action="store_true", help="a tenth of it, for a look whether all still works")
+    parser.add_argument("--seed", type=int, default=7, help="of all that happens at random (%(default)s)")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     logging.disable(logging.WARNING)  # lost machines are meant
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
         figures = apart.submit(figures_of_load, arguments.short).result()
     with simulated() as clock:
-        figures |= _days(clock, arguments.output, arguments.short)
+        figures |= _days(clock, arguments.output, arguments.short, arguments.seed)
     missed = [name for name, (most, _) in TARGETS.items() if figures[name] > most]
     for name, value in figures.items():
         most, about = TARGETS.get(name, (math.inf, ""))
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed and not arguments.short else 0
 
 
-def _days(clock: Clock, output: Path, short: bool) -> dict[str, float]:
+def _days(clock: Clock, output: Path, short: bool, seed: int) -> dict[str, float]:
     # Only now: what it imports keeps the clock that it finds.
     from shoal.model.settings import Settings
     from tests.simulation.day import DAY, HOUR, Run, over_provisioned
@@ -70,7 +71,7 @@ def _days(clock: Clock, output: Path, short: bool) -> dict[str, float]:
                 {"state_dir": directory, "run_dir": directory, "limits": {"create_deadline": 3600.0}}
             )
             clock.now = 0.0
-            runs.append((scenario, run(clock, Run(scenario, settings).run(say))))
+            runs.append((scenario, run(clock, Run(scenario, settings, seed).run(say))))
     draw(runs, output / "simulation.png")
     delays = [delay for _, figures in runs for delay in figures.delays]
     return {

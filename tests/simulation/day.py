@@ -51,7 +51,6 @@ class Scenario:
     lost_region: tuple[float, str] | None = None
     most_nodes: int = 110
     idle_s: float = 300.0
-    seed: int = 7
 
 
 DAY = Scenario(
@@ -96,11 +95,11 @@ class Figures:
 class Run:
     """One scenario."""
 
-    def __init__(self, scenario: Scenario, settings: Settings) -> None:
+    def __init__(self, scenario: Scenario, settings: Settings, seed: int) -> None:
         self.scenario = scenario
         self.figures = Figures()
         self._settings = settings
-        self._random = random.Random(scenario.seed)
+        self._random = random.Random(seed)
         self._fleet = Fleet()
         self._kinds = [MachineType(f"{region}.m", region, CORES, 16 * 1024) for region in REGIONS]
         self._cloud = Cloud(never_joins=0.02)
@@ -193,7 +192,7 @@ class Run:
         once, and the next when those run."""
         at_once, start_s = STARTING_PER_CORE * int(CORES), self._fleet.worker_s + self._fleet.start_s
         return [
-            max(0.0, after - (number // at_once + 1) * start_s)
+            round(max(0.0, after - (number // at_once + 1) * start_s), 3)  # unix time in a float has that much
             for starts in self._starts.values()
             for number, after in enumerate(sorted(starts))
         ]
