@@ -67,7 +67,9 @@ run*) test -f filters/main.go && printf %s "$PRINTED"; exit ${FILTERS_FAIL:-0} ;
 mod*) echo "$3" > replaced ;;
 build*)
     while [ "$1" != -o ]; do shift; done
-    cat replaced > "$2"; cat gvisor/runsc/*/filter/*.go >> "$2"; exit ${GO_FAILS:-0} ;;
+    echo "$3" > "$2"; cat replaced gvisor/runsc/*/filter/*.go >> "$2"
+    if [ "$3" = ./program ]; then test -f program/main.go || exit 1; fi
+    exit ${GO_FAILS:-0} ;;
 esac"""
 
 
@@ -89,13 +91,14 @@ def test_it_is_built_by_go_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     local_gvisor.build(target, silent)
     assert [path.name for path in target.parent.iterdir()] == ["runsc"]
     assert os.access(target, os.X_OK)
-    replaced, *added = target.read_text().splitlines()
+    package, replaced, *added = target.read_text().splitlines()
+    assert package == "./program"
     assert replaced.startswith("-replace=gvisor.dev/gvisor=")
     assert added == ["package filter // boot", "package filter // fsgofer"]
     assert [path for path in module.rglob("*") if path.is_file()] == [], "Go's own copy stays as it is"
     monkeypatch.setenv("FILTERS_FAIL", "1")
     local_gvisor.build(target, silent)
-    assert target.read_text() == "-dropreplace=gvisor.dev/gvisor\n", "built without them"
+    assert target.read_text().splitlines() == ["gvisor.dev/gvisor/runsc", "-dropreplace=gvisor.dev/gvisor"], "as it is"
 
 
 @AS_ROOT

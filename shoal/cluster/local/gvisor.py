@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shoal.actors.engines import gvisor
 from shoal.actors.engines.gvisor import Gvisor
-from shoal.cluster.local import gvisor_filters
+from shoal.cluster.local import gvisor_filters, gvisor_program
 from shoal.cluster.local.engines import LocalEngine
 from shoal.model.commands import run_whole
 from shoal.model.errors import FailedPrecondition, Unavailable
@@ -74,14 +74,15 @@ def build(target: Path, report: Report) -> None:
 
 def _compiled(go: str, work: Path, version: str) -> Path:
     flags, made = f"-s -w -X {MODULE}/runsc/version.version={version}", work / "runsc"
-    build = ("build", "-trimpath", "-ldflags", flags, "-o", str(made), f"{MODULE}/runsc")
+    build = ("build", "-trimpath", "-ldflags", flags, "-o", str(made))
     try:
         _add_filters(go, work)
-        _run(go, work, _BUILD_S, *build)
+        gvisor_program.write_program(work / "program")
+        _run(go, work, _BUILD_S, *build, "./program")
     except Unavailable as error:  # a later gVisor may want it otherwise, and runs without
-        _log.warning("gVisor is built without compiled filters: %s", error)
+        _log.warning("gVisor is built as it is, and starts more slowly: %s", error)
         _run(go, work, _FETCH_S, "mod", "edit", f"-dropreplace={MODULE}")
-        _run(go, work, _BUILD_S, *build)
+        _run(go, work, _BUILD_S, *build, f"{MODULE}/runsc")
     return made
 
 
