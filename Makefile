@@ -23,7 +23,7 @@ GO_SOURCES := $(shell find $(AGENT) $(LAYERS) -name '*.go' -o -name '*.s' -o -na
 WEB := shoal/cluster/dashboard/web
 WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
-IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools memory)
+IN_GVISOR := $(patsubst %,tests/integration/test_%.py,lifecycle dial network tunnels disk_limit persistent idempotency pools memory safety)
 # A worker for each core; one file's tests stay in one worker. One alone is this process itself.
 PARALLEL := $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 BESIDE := $(shell echo $$(( $(CORES) > 2 ? $(CORES) - 1 : 1 ))) # workers beside test-cluster, which mostly waits

@@ -74,5 +74,7 @@ def loss_by_exit(container: Container, record: ContainerRecord | None) -> Contai
     if container.out_of_memory:
         return out_of_memory(record)
     code = container.exit_code
-    how = "was killed from outside" if code == _KILLED else f"ended by itself with exit code {code}"
+    # gVisor shields the first process of a container from nobody, as Linux does from those inside.
+    by = "from outside" if record is None or record.shape.runtime != "runsc" else "from outside, or by code inside"
+    how = f"was killed {by}" if code == _KILLED else f"ended by itself with exit code {code}"
     return ContainerLoss(Reason.EVICTED, None, f"its agent {how}")
