@@ -4,7 +4,8 @@
     none, but a node may come to one of them                      → it waits for the first such region alone
     else                                                          → it waits for whatever comes free in any of them
 
-Room that is there goes before a node that is yet to come: that takes minutes, and may never come (`capacity.py`).
+Room that is there goes before a node that is yet to come: that takes minutes, and may never come (`capacity.py`). Where
+more wait than a preferred region has room for, those beyond go to the next at once (`slot_demand.py`).
 """
 
 from __future__ import annotations
