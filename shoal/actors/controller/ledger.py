@@ -21,8 +21,8 @@ _NOTHING = Amount()
 STARTING_PER_CORE = 2
 """Slots that may start on a node, and sandboxes that may come or go there before another slot does, for each of its
 cores. A slot's start is half a second of a core; fifty at once on two cores let everything else there wait for seconds.
-And where that many sandboxes come and go, the next slot that comes free is there sooner than a new one, which would
-take its core's time from them."""
+And where that many sandboxes come and go, or are about to go as those before them did, the next slot that comes free is
+there sooner than a new one, which would take its core's time from them."""
 
 Placed = tuple[str | None, SlotShape]
 """A slot's node and shape."""
@@ -42,8 +42,8 @@ class NodeFacts(Protocol):
 class NodeView:
     """One node. `machine`: None until its node actor has told; `cordoned`: why nothing new starts there; `held`: what
     of it sandboxes hold, `others`: what neither slots nor sandboxes hold; `starting`: slots that start there, and
-    `changing`: sandboxes that come or go; `load`: which part of it sandboxes hold: the largest of its resources' parts,
-    0 to 1."""
+    `changing`: sandboxes that come or go; `young`: those that have just come, and `short_lately`: whether such go at
+    once there; `load`: which part of it sandboxes hold: the largest of its resources' parts, 0 to 1."""
 
     id: str
     total: Amount
@@ -56,6 +56,8 @@ class NodeView:
     others: Amount = _NOTHING
     starting: int = 0
     changing: int = 0
+    young: int = 0
+    short_lately: bool = False
     load: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +71,8 @@ class NodeView:
     @property
     def busy(self) -> bool:
         """Whether so much starts or changes there that another slot would only be in the way."""
-        return self.starting + self.changing >= self._at_once
+        about_to_go = self.young if self.short_lately else 0
+        return self.starting + self.changing + about_to_go >= self._at_once
 
     @property
     def crowded(self) -> bool:
@@ -123,7 +126,9 @@ class NodeLedger:
             if known is not None and node.character == known.character:
                 node = known
             else:
-                node.starting, node.changing = (0, 0) if known is None else (known.starting, known.changing)
+                if known is not None:
+                    node.starting, node.changing = known.starting, known.changing
+                    node.young, node.short_lately = known.young, known.short_lately
                 self.version += 1
             node.others = (_NOTHING if known is None else known.others).between(least, beyond)
             node.free = room.total - ours - asked - node.others
@@ -153,6 +158,16 @@ class NodeLedger:
         """One sandbox more (1) or less (-1) comes or goes there."""
         if (node := self.nodes.get(node_id or "")) is not None:
             node.changing = max(0, node.changing + change)
+
+    def count_young(self, node_id: str | None, change: int) -> None:
+        """One sandbox more (1) or less (-1) there has just come."""
+        if (node := self.nodes.get(node_id or "")) is not None:
+            node.young = max(0, node.young + change)
+
+    def note_short(self, node_id: str, *, lately: bool) -> None:
+        """Whether a sandbox that had just come went from there lately."""
+        if (node := self.nodes.get(node_id)) is not None:
+            node.short_lately = lately
 
     def hold(self, node_id: str | None, shape: SlotShape) -> None:
         """A slot there holds a sandbox."""

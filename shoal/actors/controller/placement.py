@@ -235,7 +235,7 @@ def best_node(request: Request, nodes: Iterable[NodeView], *, with_room: bool = 
         if free.cpu < cpu or free.memory < memory or (with_room and not free.covers(shape)):
             continue
         rank = request.regions.index(node.region) if ranked and node.region in request.regions else 0
-        busy = with_room and (node.starting > 0 or node.changing > 0) and node.busy
+        busy = with_room and (node.starting > 0 or node.changing > 0 or node.short_lately) and node.busy
         far = near and node.id not in near
         cost = (rank, bool(far), busy, node.total.gpu > 0 and shape.gpu == 0, node.machine is None, sign * node.load)
         if found is None or cost < least:

@@ -166,7 +166,7 @@ class SlotStock:
 
     def settled(self, slot: Slot) -> None:
         """Notes that the sandbox that a slot holds has come. Idempotent."""
-        self._changing.finish(slot)
+        self._changing.came(slot, self.clock())
 
     def leaving(self, slot: Slot) -> None:
         """Notes that the sandbox that a slot holds is about to go."""
