@@ -11,7 +11,7 @@ LONGEST_S = 5.0
 """Seconds for which one counts. What takes longer, such as an image that is being fetched or a command that has its
 time to end, waits for something else than the node's cores."""
 
-SHORT_S = 1.0
+SHORT_S = 0.5
 """A sandbox that goes within so many seconds was a short one. For as long after that those that have just come to its
 node are taken for such, too: their slots will be free sooner than a new one is there."""
 
