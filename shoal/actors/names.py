@@ -55,6 +55,10 @@ def network_owner(cluster: str, machine: str | None) -> str:
     return cluster if machine is None else f"{cluster} {machine}"
 
 
+# All of them with `enable_task_events=False`: Ray would report and keep each call of theirs, a dozen for each sandbox.
+# What there is to know of them is in Shoal's own metrics and traces.
+
+
 def controller_options() -> dict[str, Any]:
     """Restarted without limit, on the head node; takes no CPU from others."""
     return {
@@ -66,6 +70,7 @@ def controller_options() -> dict[str, Any]:
         "max_restarts": -1,
         "max_task_retries": 0,
         "max_concurrency": 20_000,  # waits and watches are long, cheap calls
+        "enable_task_events": False,
         "get_if_exists": True,
     }
 
@@ -82,6 +87,7 @@ def node_options(node_id: str) -> dict[str, Any]:
         "max_restarts": -1,
         "max_task_retries": 0,
         "max_concurrency": 10_000,  # each sandbox watches its container through one call
+        "enable_task_events": False,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
         "get_if_exists": True,
     }
@@ -101,6 +107,7 @@ def slot_options(slot_id: str, shape: SlotShape, node_id: str | None, labels: di
         "num_gpus": shape.gpu,
         "max_restarts": 0,
         "max_concurrency": 64,
+        "enable_task_events": False,
     }
     if node_id is not None:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)

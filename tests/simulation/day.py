@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from shoal.actors.controller.ledger import STARTING_PER_CORE
+from shoal.actors.controller.ledger import starts_at_once
 from shoal.actors.controller.parts import Parts
 from shoal.cluster.store import open_store
 from shoal.model import tasks
@@ -190,7 +190,7 @@ class Run:
     def _delays(self) -> list[float]:
         """The delays of those that waited for a machine, beyond what their starts take: a machine starts so many at
         once, and the next when those run."""
-        at_once, start_s = STARTING_PER_CORE * int(CORES), self._fleet.worker_s + self._fleet.start_s
+        at_once, start_s = starts_at_once(CORES), self._fleet.worker_s + self._fleet.start_s
         return [
             round(max(0.0, after - (number // at_once + 1) * start_s), 3)  # unix time in a float has that much
             for starts in self._starts.values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shoal.actors.controller.changing_slots import SHORT_S, ChangingSlots
-from shoal.actors.controller.ledger import STARTING_PER_CORE, NodeLedger, NodeView
+from shoal.actors.controller.ledger import NodeLedger, NodeView, starts_at_once
 from shoal.actors.controller.room import Amount
 from shoal.actors.controller.slot import Slot
 from shoal.model.spec import SlotShape
@@ -16,7 +16,7 @@ def node_with_slots() -> tuple[NodeView, ChangingSlots, list[Slot]]:
     """One core, and as many slots as may be at work there, and one more."""
     node = NodeView("a", ROOM, ROOM)
     changing = ChangingSlots(NodeLedger({"a": node}))
-    return node, changing, [Slot(f"s{n}", SHAPE, None, "a") for n in range(STARTING_PER_CORE + 1)]
+    return node, changing, [Slot(f"s{n}", SHAPE, None, "a") for n in range(starts_at_once(1) + 1)]
 
 
 def test_those_that_just_came_count_while_such_go_soon() -> None:

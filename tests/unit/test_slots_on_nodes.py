@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -117,9 +117,12 @@ async def test_packing_leaves_nodes_empty_and_spreading_does_not() -> None:
 
 @dataclass
 class SlowCluster(Cluster):
-    """Its slots come up one at a time, when `start` says so."""
+    """Its slots come up one at a time, when `start` says so. Eight may start on a node."""
 
     starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    def capacities(self) -> dict[str, Machine]:
+        return {name: replace(machine, cores=8) for name, machine in super().capacities().items()}
 
     async def placed(self, slot: Slot) -> None:
         await self.starts.acquire()
@@ -138,7 +141,7 @@ async def test_a_node_starts_a_few_slots_at_once_and_the_rest_have_room_and_wait
     takes = [cluster.begin(Request(small)) for _ in range(12)]
     impatient = cluster.begin(Request(small, patient=False))
     await steps(100)
-    assert cluster.starting() == {"a": 8}  # two for each core
+    assert cluster.starting() == {"a": 8}  # one for each core
     assert not impatient.done()
     assert [each.count for each in cluster.pool.waiting()] == []  # no machine need be launched for them
     cluster.starts.release()
@@ -178,7 +181,7 @@ async def test_a_slot_that_comes_free_is_waited_for_where_sandboxes_come_and_go(
     taken = await cluster.take(Request(small), count=8)
     waiting = [cluster.begin(Request(small)) for _ in range(3)]
     await steps(100)
-    assert cluster.starting() == {}  # eight sandboxes are about to start on four cores
+    assert cluster.starting() == {}  # eight sandboxes are about to start on eight cores
     cluster.pool.put(taken[0])
     assert await waiting[0] is taken[0]
     cluster.pool.settled(taken[1])

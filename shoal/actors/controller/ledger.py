@@ -18,12 +18,6 @@ from shoal.model.spec import SlotShape
 
 _NOTHING = Amount()
 
-STARTING_PER_CORE = 2
-"""Slots that may start on a node, and sandboxes that may come or go there before another slot does, for each of its
-cores. A slot's start is half a second of a core; fifty at once on two cores let everything else there wait for seconds.
-And where that many sandboxes come and go, or are about to go as those before them did, the next slot that comes free is
-there sooner than a new one, which would take its core's time from them."""
-
 Placed = tuple[str | None, SlotShape]
 """A slot's node and shape."""
 
@@ -81,7 +75,7 @@ class NodeView:
 
     @property
     def _at_once(self) -> int:
-        return STARTING_PER_CORE * max(1, 1 if self.machine is None else int(self.machine.cores))
+        return starts_at_once(1 if self.machine is None else self.machine.cores)
 
     @property
     def character(self) -> tuple[object, ...]:
@@ -178,6 +172,16 @@ class NodeLedger:
         """A slot there holds none any more."""
         if (node := self.nodes.get(node_id or "")) is not None:
             node.hold(node.held.minus(shape))
+
+
+def starts_at_once(cores: float) -> int:
+    """Slots that may start on a node, and sandboxes that may come or go there before another slot does.
+
+    A slot's start is half a second of a core: more at once come up no sooner, and let all else there wait. And where
+    that many sandboxes come and go, or are about to go as those before them did, the next slot that comes free is there
+    sooner than a new one, which would take its core's time from them. Two at least: one may hang.
+    """
+    return max(2, int(cores))
 
 
 def dominant_share(used: Amount, total: Amount) -> float:
