@@ -98,9 +98,11 @@ def test_others_see_how_far_a_map_is_and_its_rewards(both_ways: Client) -> None:
 def test_a_program_that_is_killed_leaves_no_sandbox(cluster: Any) -> None:
     with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, cwd=ROOT) as driver:
         assert driver.stdout is not None
-        assert [driver.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
-        assert len(living()) == 2
-        driver.kill()
+        try:
+            assert [driver.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+            assert len(living()) == 2
+        finally:
+            driver.kill()
     deadline = time.monotonic() + 30
     while living():
         assert time.monotonic() < deadline
