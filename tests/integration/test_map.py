@@ -93,6 +93,7 @@ def test_others_see_how_far_a_map_is_and_its_rewards(both_ways: Client) -> None:
     ended = both_ways.rollout(seen[-1].id)
     assert (ended.state.value, ended.done, ended.mean) == ("done", 3, 0.5)
     assert (list(ended.rewards.items), list(ended.rewards.most)) == ([1, 2, 3], [0, 0.5, 1])
+    assert living() == []
 
 
 def test_a_program_that_is_killed_leaves_no_sandbox(cluster: Any) -> None:
