@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from shoal.actors.controller.ledger import NodeLedger
 from shoal.actors.controller.slot import Slot
@@ -22,8 +24,8 @@ class ChangingSlots:
 
     ledger: NodeLedger
     _since: dict[str, tuple[float, str | None]] = field(default_factory=dict)
-    _young: dict[str, tuple[float, str | None]] = field(default_factory=dict)  # since when they run, longest first
-    _short: dict[str, float] = field(default_factory=dict)  # by node, when the last short one went, longest ago first
+    _young: dict[str, tuple[float, str | None]] = field(default_factory=dict)  # since when they run
+    _short: dict[str, float] = field(default_factory=dict)  # by node, when its last short one went
 
     def begin(self, slot: Slot, now: float) -> None:
         """Its sandbox begins to come or to go."""
@@ -50,20 +52,11 @@ class ChangingSlots:
 
     def expire(self, now: float) -> None:
         """Those that take too long count no more, nor do those that have run for long."""
-        while self._since:
-            slot_id, (since, _) = next(iter(self._since.items()))
-            if now - since < LONGEST_S:
-                break
+        for slot_id in _until(now - LONGEST_S, ((slot_id, since) for slot_id, (since, _) in self._since.items())):
             self._drop(slot_id)
-        while self._young:
-            slot_id, (since, _) = next(iter(self._young.items()))
-            if now - since < SHORT_S:
-                break
+        for slot_id in _until(now - SHORT_S, ((slot_id, since) for slot_id, (since, _) in self._young.items())):
             self._drop_young(slot_id)
-        while self._short:
-            node_id, since = next(iter(self._short.items()))
-            if now - since < SHORT_S:
-                break
+        for node_id in _until(now - SHORT_S, self._short.items()):
             del self._short[node_id]
             self.ledger.note_short(node_id, lately=False)
 
@@ -76,3 +69,8 @@ class ChangingSlots:
         found = self._young.pop(slot_id, None)
         if found is not None:
             self.ledger.count_young(found[1], -1)
+
+
+def _until(end: float, times: Iterable[tuple[str, float]]) -> list[str]:
+    """Those whose time has come by `end`. `times`: the earliest first."""
+    return [key for key, _ in takewhile(lambda each: each[1] <= end, times)]

@@ -69,19 +69,16 @@ class SandboxRecord:
 
     `slot_id`: the slot that is to start it or holds it. `created_by`, `ended_by`: tokens of who asked for it;
     `ended_by` is on record before the end of a persistent one begins. Of a persistent one that has run: `home`;
-    `stopping`, on record before the stop begins; `stop`: how it stopped last, until it runs again;
-    `restarts`: how often in a row it was
-    started by itself. `paused_at`: unix seconds, while it is paused or about to be. `suspended`: its
-    memory is kept while it is stopped, until it runs again. `failure`: what its create failed
-    with, `refusal`: what kept it off the record; both for those who wait for it. `asked`: creates that named it since
-    this controller runs. `digest`: of the spec that was asked for; once it has ended, `spec` is shortened. `weight`:
-    bytes of its texts. `name_from`:
-    which sandbox had its name last. `image`: what its spec's image
-    was resolved to, if that is one of the cluster's. `disk`: of a persistent one that was moved, the image that it
-    starts from on another machine. `volumes`: the ids of its spec's volumes, in their order, empty where one is none;
-    () where there are none. `mounted`: the image at each path, of those mounted into it while it runs. `hidden`: it is
-    the cluster's own, in no listing and no quota, and whoever reaches it uses its files only. `waits_for`: while it
-    waits for room, tells why.
+    `stopping`, on record before the stop begins; `stop`: how it stopped last, until it runs again; `restarts`: how
+    often in a row it was started by itself. `paused_at`: unix seconds, while it is paused or about to be. `suspended`:
+    its memory is kept while it is stopped, until it runs again. `failure`: what its create failed with, `refusal`: what
+    kept it off the record; both for those who wait for it. `asked`: creates that named it since this controller runs.
+    `digest`: of the spec that was asked for; once it has ended, `spec` is shortened. `weight`: bytes of its texts.
+    `name_from`: which sandbox had its name last. `image`: what its spec's image was resolved to, if that is one of the
+    cluster's. `disk`: of a persistent one that was moved, the image that it starts from on another machine. `volumes`:
+    the ids of its spec's volumes, in their order, empty where one is none; () where there are none. `mounted`: the
+    image at each path, of those mounted into it while it runs. `hidden`: it is the cluster's own, in no listing and no
+    quota, and whoever reaches it uses its files only. `waits_for`: while it waits for room, tells why.
     """
 
     id: str

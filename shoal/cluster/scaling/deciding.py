@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from shoal.cluster.scaling import backoff
 from shoal.cluster.scaling.backoff import Closures, Outcome
-from shoal.cluster.scaling.packing import Bin, Packed, pack, suits, whole
+from shoal.cluster.scaling.packing import Bin, Packed, pack, suitable, suits, whole
 from shoal.cluster.scaling.spec import region_of
 from shoal.model.capacity import NodeType, WaitingSandboxes
 
@@ -293,7 +293,7 @@ def _drains(memory: Memory, seen: Observation) -> Iterable[Drain]:
 
 
 def _why(limits: Limits, budget: Budget, wanted: Counter[str], each: WaitingSandboxes) -> str:
-    able = [kind for kind in limits.types if suits(each, kind)]
+    able = suitable(each, limits.types)
     if not able:
         return "no node type would hold it"
     return "; ".join(f"{kind.name}: {budget.refuses(kind.name, wanted)}" for kind in able)

@@ -52,9 +52,9 @@ def pack(
     more of it may be launched; `price`: of a type by its name."""
     packed = Packed()
     room = list(bins)
-    # Who has least choice first: who may go anywhere would take the room that is being launched for him. Then the
-    # largest: small ones fill what is left.
-    for each in sorted(waiting, key=lambda w: (_choice(w, types), -w.gpu, -w.cpu, -w.memory)):
+    # Those that the fewest types would hold come first: others would take the room that is being launched for them.
+    # Then the largest: small ones fill what is left.
+    for each in sorted(waiting, key=lambda w: (len(suitable(w, types)), -w.gpu, -w.cpu, -w.memory)):
         left = each.count
         for at in room:
             if left == 0:
@@ -86,8 +86,9 @@ def suits(each: WaitingSandboxes, kind: NodeType) -> bool:
     )
 
 
-def _choice(each: WaitingSandboxes, types: Sequence[NodeType]) -> int:
-    return sum(suits(each, kind) for kind in types)
+def suitable(each: WaitingSandboxes, types: Sequence[NodeType]) -> list[NodeType]:
+    """The types of which an empty machine would hold one."""
+    return [kind for kind in types if suits(each, kind)]
 
 
 def _put(each: WaitingSandboxes, most: int, at: Bin, packed: Packed) -> int:
@@ -112,7 +113,7 @@ def _preferred(each: WaitingSandboxes, types: Sequence[NodeType], price: Callabl
     order = {name: number for number, name in enumerate(dict.fromkeys(kind.region for kind in types))}
     if each.regions:
         order = {name: number for number, name in enumerate(each.regions)}
-    able = [kind for kind in types if suits(each, kind)]
     return sorted(
-        able, key=lambda kind: (order.get(kind.region, len(order)), kind.gpu > each.gpu == 0, price(kind.name))
+        suitable(each, types),
+        key=lambda kind: (order.get(kind.region, len(order)), kind.gpu > each.gpu == 0, price(kind.name)),
     )

@@ -54,7 +54,7 @@ def test_a_burst_is_not_overprovisioned() -> None:
 
 
 @pytest.mark.parametrize("choosy_first", [True, False])
-def test_who_has_least_choice_keeps_the_room_that_comes_for_him(choosy_first: bool) -> None:
+def test_who_has_least_choice_keeps_the_room_that_comes_for_them(choosy_first: bool) -> None:
     both = (waiting(8, regions=("eu",)), waiting(8))
     on_the_way = seen(launching={"eu.cpu": 2, "us.cpu": 2}, waiting=both if choosy_first else both[::-1])
     assert decide(limits(), Memory(), on_the_way)[0].wanted == {}
